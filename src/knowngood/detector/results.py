@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from knowngood.detector.explain.explanation import Explanation
 from knowngood.detector.map_scale import map_scales
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.detector.scoring import score_batches
+from knowngood.detector.scoring import Scored, score_batches
 from knowngood.detector.stated_conditions import stated_columns, wrong_words
 from knowngood.errors import DataError
 
@@ -25,20 +27,28 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class Detected(NamedTuple):
+@dataclass(frozen=True)
+class Detected:
     """A batch of N items, scored.
 
-    index: (N,) positions in the whole set. table: rows as `Detector.detect` gives them. maps: (H, W) each, None for an
-    image that cannot be read or where maps were not asked for; scales: how these are coloured; regions: likewise.
+    index: (N,) positions in the whole set. maps: (H, W) each, None for an image that cannot be read or where maps were
+    not asked for; scales: how these are coloured; regions: likewise. level: α of the verdicts. checked: the columns
+    whose stated values are checked.
     """
 
     index: np.ndarray
     items: Items
     decisions: Decisions
-    table: DataFrame
     maps: list[np.ndarray | None]
     scales: list[MapScale | None]
     regions: list[list[Region] | None]
+    level: float
+    checked: Sequence[Column] = ()
+
+    @cached_property
+    def table(self) -> DataFrame:
+        """Rows as `Detector.detect` gives them."""
+        return table_of(self.items, self.decisions, self.level, checked=self.checked)
 
 
 def detected(
@@ -67,30 +77,42 @@ def detected(
     if regions:
         check_regions(pipeline)
     level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked_columns
-    unread, reason = 0, ""
-    located = maps or regions
-    batches = score_batches(pipeline, items, unknown=unknown, maps=located, start=start, alternatives=True)
-    for batch in track(batches, "scoring", len(items) - start, size=lambda batch: len(batch.items)):
-        decisions = decide(pipeline, batch, alpha)
+    for batch, decisions in _each(pipeline, items, unknown, alpha, maps or regions, start, refuse):
         n = len(batch.items)
         pictures: list[np.ndarray | None] = [None] * n
         found: list[list[Region] | None] = [None] * n
         for i, one in image_maps(pipeline, batch, decisions.row) if batch.grids is not None else ():
             pictures[i] = one if maps else None
             found[i] = image_regions(pipeline, decisions, i, one, alpha, min_area) if regions else None
-        for i, why in decisions.errors.items():
-            unread, reason = unread + 1, reason or f"{batch.items.ids[i]}: {why}"
         index = np.arange(batch.first, batch.first + n)
-        table = table_of(batch.items, decisions, level, checked=columns)
         scales = map_scales(pipeline, decisions, pictures, alpha)
-        yield Detected(index, batch.items, decisions, table, pictures, scales, found)
-    if refuse and unread and unread == len(items):
-        raise DataError(f"no item can be scored (of {len(items):,}); the first, {reason}")
+        yield Detected(index, batch.items, decisions, pictures, scales, found, level, columns)
 
 
 def decided(pipeline: Pipeline, items: Items, unknown: Unknown | None = None, alpha: float | None = None) -> Decisions:
     """The decisions on all items; see `detected`."""
-    return Decisions.concat([one.decisions for one in detected(pipeline, items, unknown=unknown, alpha=alpha)])
+    return Decisions.concat([decisions for _, decisions in _each(pipeline, items, unknown, alpha)])
+
+
+def _each(
+    pipeline: Pipeline,
+    items: Items,
+    unknown: Unknown | None,
+    alpha: float | None,
+    maps: bool = False,
+    start: int = 0,
+    refuse: bool = True,
+) -> Iterator[tuple[Scored, Decisions]]:
+    """Each batch with its decisions, with progress. Raises DataError at the end if not one item can be read."""
+    unread, reason = 0, ""
+    batches = score_batches(pipeline, items, unknown=unknown, maps=maps, start=start, alternatives=True)
+    for batch in track(batches, "scoring", len(items) - start, size=lambda batch: len(batch.items)):
+        decisions = decide(pipeline, batch, alpha)
+        for i, why in decisions.errors.items():
+            unread, reason = unread + 1, reason or f"{batch.items.ids[i]}: {why}"
+        yield batch, decisions
+    if refuse and unread and unread == len(items):
+        raise DataError(f"no item can be scored (of {len(items):,}); the first, {reason}")
 
 
 def flagged(p_values: np.ndarray, level: float, fdr: float | None = None) -> np.ndarray:

@@ -132,6 +132,6 @@ def segment_starts(item: ArrayLike) -> Ints:
     """(N,) the first row of each item. Raises DataError: rows are not sorted by item, or an item has no row."""
     rows: NDArray[Any] = np.asarray(item)
     steps = np.diff(rows, prepend=-1)
-    if rows.ndim != 1 or not np.isin(steps, (0, 1)).all() or (len(rows) and rows[0] != 0):
+    if rows.ndim != 1 or ((steps != 0) & (steps != 1)).any() or (len(rows) and rows[0] != 0):
         raise DataError("rows must be sorted by item, with items numbered 0, 1, 2, … and at least one row each")
     return np.flatnonzero(steps)
