@@ -108,23 +108,6 @@ def false_alarm_interval(n: int, alpha: float, level: float = 0.95) -> tuple[flo
     return float(low), float(high)
 
 
-def realised_interval(n: int, alpha: float, m: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the share that is flagged of m new normals, compared with n calibration normals.
-
-    Their number follows BetaBin(m, k, n + 1 − k), without ties; ties only lower it.
-
-    Returns:
-        (low, high), with probability at least `level`; (0, 0) when nothing can be flagged.
-    """
-    from scipy import stats
-
-    k = alarm_rank(n, alpha)
-    if k == 0:
-        return 0.0, 0.0
-    low, high = stats.betabinom.interval(level, m, k, n + 1 - k)
-    return float(low) / m, float(high) / m
-
-
 def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
     """Which items of a batch to call anomalous so that the expected share of false calls among them is ≤ q.
 

@@ -226,7 +226,7 @@ def smallest_alpha(n: int, tests: int = 1) -> str:
     return _rounded_up(share) if share < 1 else ""
 
 
-def _rounded_up(share: float, digits: int = 4) -> str:
-    """Few digits, and never less than the number."""
-    step = 10.0 ** (math.floor(math.log10(share)) - digits + 1)
-    return f"{math.ceil(share / step) * step:.{digits}g}"
+def _rounded_up(share: float) -> str:
+    """Four digits, and never less than the number."""
+    step = 10.0 ** (math.floor(math.log10(share)) - 3)
+    return f"{math.ceil(share / step) * step:.4g}"

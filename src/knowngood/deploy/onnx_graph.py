@@ -83,7 +83,7 @@ def export(
     """
     check_exportable(detector.pipeline_)
     if normals is not None:
-        normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance, keep_column=True))  # type: ignore[assignment]
+        normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance))  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
     graph = DetectorGraph(detector.pipeline_, calibrates=normals is None)
     model = graph_of(graph, detector.pipeline_)

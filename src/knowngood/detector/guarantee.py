@@ -18,7 +18,7 @@ from knowngood.errors import DataError, NotEnoughNormals
 MOST_NAMED = 5  # conditions in a message
 
 
-def normal_ones(items: Items, stacklevel: int = 3) -> Items:
+def normal_ones(items: Items) -> Items:
     """Items without those labelled anomalous, which never calibrate, and with a warning that counts these.
 
     Raises:
@@ -29,7 +29,7 @@ def normal_ones(items: Items, stacklevel: int = 3) -> Items:
         text = f"{items.name}: {n:,} of {len(items):,} {items.items} are labelled anomalous"
         if n == len(items):
             raise DataError(f"{text}, so none is left to calibrate on; give normal ones")
-        warnings.warn(f"{text}; they are left out of the calibration", stacklevel=stacklevel)
+        warnings.warn(f"{text}; they are left out of the calibration", stacklevel=3)
     return items[~anomalous]
 
 
@@ -107,7 +107,7 @@ def check_alpha(pipeline: Pipeline, alpha: float | None) -> None:
                 )
 
 
-def warn_if_no_discovery(pipeline: Pipeline, fdr: float, stacklevel: int = 3) -> None:
+def warn_if_no_discovery(pipeline: Pipeline, fdr: float) -> None:
     """Say that nothing is flagged at a false discovery rate, where no p-value can be as small.
 
     Benjamini–Hochberg flags an item only if its p-value is at most `fdr`, even if all the others are anomalous.
@@ -118,7 +118,7 @@ def warn_if_no_discovery(pipeline: Pipeline, fdr: float, stacklevel: int = 3) ->
         warnings.warn(
             f"fdr = {fdr:g} can flag nothing with {counted(most, 'calibration item')}, it needs "
             f"{minimum_normals(fdr / tests):,}: fit or calibrate on more normal items, or give a larger fdr",
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
 
 
@@ -147,7 +147,7 @@ def but_of(pipeline: Pipeline) -> str:
     return f" but items of {', '.join(names)}" if names else ""
 
 
-def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
+def warn_of_small(pipeline: Pipeline) -> None:
     """Name the Mondrian groups that are too small for the α of the fit, where others are not."""
     calibration = calibrated(pipeline)
     small = np.flatnonzero(~calibration.own())
@@ -164,5 +164,5 @@ def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
         f"{minimum_normals(calibration.alpha)} at {level_text(pipeline)}. They are compared with all groups "
         "together, without a guarantee of their own. Give more normal items of them, leave them out, or calibrate all "
         f"together: {together}.",
-        stacklevel=stacklevel,
+        stacklevel=3,
     )

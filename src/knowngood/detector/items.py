@@ -129,7 +129,7 @@ def items_beside(detector: Estimator, X: Any, items: Items, settings: Settings) 
             f"fit_only is a mask of {len(X):,} values; expected further items, not among X, as X itself is given: "
             "fit(X[~mask], fit_only=X[mask])"
         )
-    more = readable(_opened(detector, listed(X), settings), settings, keep_column=True)
+    more = readable(_opened(detector, listed(X), settings), settings)
     if type(more) is not type(items):
         raise DataError(f"fit_only holds {more.items}, X {items.items}; give {items.items}")
     return only(measured(more, settings), ConditionSchema(), items.conditions)
@@ -187,7 +187,7 @@ def items_to_learn(
     pipeline, (X, columns) = detector.pipeline_, _fitted_columns(detector, X, conditions)
     column = pipeline.settings.conditioning.group
     items = _known(detector, X, further if column is None else (*further, column))
-    items = readable(_annotated(items, columns), pipeline.settings, tolerance, keep_column=True)
+    items = readable(_annotated(items, columns), pipeline.settings, tolerance)
     return measured(items, pipeline.settings, pipeline.schema)
 
 

@@ -89,10 +89,8 @@ def sharing_groups(rows: Sequence[ConditionRow], pooled: int | None) -> tuple[li
     return calibrated, tested
 
 
-def expected_false_alarms(
-    alpha: float, calibrated: Sequence[int], tested: Sequence[int], *, level: float = 0.95
-) -> tuple[int, int]:
-    """How many of the tested normals are flagged at rate `alpha`: the central interval that holds with `level`.
+def expected_false_alarms(alpha: float, calibrated: Sequence[int], tested: Sequence[int]) -> tuple[int, int]:
+    """How many of the tested normals are flagged at rate `alpha`: the central interval of probability .95 or more.
 
     With n calibration images and k = ⌊α(n+1)⌋ the rate is Beta(k, n+1−k), so m tested normals give a beta-binomial
     count (arXiv:1209.2673). That is exact for one group; the sum over several is approximated by the beta-binomial of
@@ -102,7 +100,7 @@ def expected_false_alarms(
         calibrated: calibration images of each group that has its own threshold.
         tested: normals tested in each of these groups.
     """
-    from scipy.special import betaln, gammaln
+    from scipy.stats import betabinom
 
     n, m = np.asarray(calibrated, float), np.asarray(tested, float)
     p = np.array([alarm_rank(int(size), alpha) for size in calibrated]) / (n + 1)
@@ -115,12 +113,8 @@ def expected_false_alarms(
     # Groups with unlike rates may vary less than a binomial; they are then taken for one. A single draw is a Bernoulli
     # whatever its concentration.
     concentration = (total - 1) * binomial / max(excess, 1e-4 * binomial) - 1 if total > 1 else 1.0
-    a, b = mean * concentration, (1 - mean) * concentration
-    x = np.arange(total + 1)
-    log_choose = gammaln(total + 1) - gammaln(x + 1) - gammaln(total - x + 1)
-    below = np.cumsum(np.exp(log_choose + betaln(x + a, total - x + b) - betaln(a, b)))
-    low, high = np.searchsorted(below, [(1 - level) / 2, (1 + level) / 2])
-    return int(low), int(min(high, total))
+    low, high = betabinom.interval(0.95, int(total), mean * concentration, (1 - mean) * concentration)
+    return int(low), int(high)
 
 
 def expected_band(calibrated: Sequence[int], tested: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

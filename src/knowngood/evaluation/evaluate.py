@@ -128,12 +128,13 @@ def _expected_rates(detector: Detector, alpha: float, normals: int) -> tuple[flo
 
     Of several Mondrian groups, and where stated conditions are checked, images are compared with different ones.
     """
-    from knowngood.calibration.conformal import realised_interval
+    from knowngood.evaluation.conditions import expected_false_alarms
 
     pipeline = detector.pipeline_
     if pipeline.calibration is None or pipeline.checked or pipeline.added or len(pipeline.calibration.counts) > 1:
         return None
-    return realised_interval(len(pipeline.calibration), alpha, normals)
+    low, high = expected_false_alarms(alpha, [len(pipeline.calibration)], [normals])
+    return low / normals, high / normals
 
 
 def _of_mismatch(mismatch: np.ndarray, labels: np.ndarray, wrong: int) -> dict[str, Any]:

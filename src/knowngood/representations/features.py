@@ -253,12 +253,12 @@ class Features(Fitted):
         """The images whose pixels are read: with a pose the normalised pictures."""
         return posed_images(images, self.pose)
 
-    def transforms(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> list[Located]:
+    def transforms(self, images: ImageSet, index: np.ndarray | None = None) -> list[Located]:
         """Transforms (M,) of the images at `index` to their mean normal image; not `accepted`: left as it is."""
         index = np.arange(len(images)) if index is None else index
         if self.references is None and self.pose is None:
             return [unchanged(self.pixels.shape[1:])] * len(index)
-        return [one for _, _, located, _ in self._registered(images, index, workers, BATCH) for one in located]
+        return [one for _, _, located, _ in self._registered(images, index, 0, BATCH) for one in located]
 
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...], transform: Located | None = None) -> np.ndarray:
         """Maps over the grid (..., h, w) → (..., H, W) float32 over the source image of shape (H, W[, C]).

@@ -15,7 +15,7 @@ from knowngood.data.audit import Audit, audit
 from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
-from knowngood.data.groups import linked, without
+from knowngood.data.groups import linked
 from knowngood.data.joined import joined
 from knowngood.detector.pipeline import Items
 from knowngood.errors import DataError, SettingsError
@@ -52,10 +52,10 @@ def _warn_of_unusable(items: ImageSet, found: Audit) -> None:
         warnings.warn(f"{items.name}: {n} set aside: {named}", stacklevel=5)
 
 
-def readable(items: Items, settings: Settings, tolerance: float | None = None, *, keep_column: bool = False) -> Items:
+def readable(items: Items, settings: Settings, tolerance: float | None = None) -> Items:
     """Further items than those of the fit, in their groups, without unreadable files, which a warning names.
 
-    The group column need not be there, and is gone afterwards unless it is kept.
+    The group column need not be there.
 
     Args:
         tolerance: share of files that may be unreadable; default as fitted.
@@ -72,8 +72,7 @@ def readable(items: Items, settings: Settings, tolerance: float | None = None, *
         _warn_of_unusable(items, found)
         given = None if items.groups is None else items.groups[np.isin(items.ids, found.images.ids)]
         items = found.images if given is None else found.images.replace(groups=given)
-    items = linked(items, column)
-    return items if keep_column else without(items, column)
+    return linked(items, column)
 
 
 def measured(items: Items, settings: Settings, schema: ConditionSchema | None = None) -> Items:
