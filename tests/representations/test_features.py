@@ -119,6 +119,16 @@ def test_grey_images_become_three_equal_channels_and_any_depth_0_to_1() -> None:
     np.testing.assert_allclose(same, found, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(256, 256, (384, 384)), (480, 640, (448, 576)), (1260, 500, (800, 320)), (3000, 4000, (448, 576))],
+)
+def test_images_keep_their_pixels_from_384_to_512_squared(height: int, width: int, expected: tuple[int, int]) -> None:
+    images = ImageSet.from_arrays(np.zeros((1, height, width, 1), np.uint8))
+    found = Features.fit(images, FeatureOptions.model_validate({"backbone": "own", "align": "none"}), Means())
+    assert found.pixels.size == expected
+
+
 def test_shape_and_bytes() -> None:
     images = random(2, 40, 60, 3)
     unsized = Features.fit(ImageSet.from_arrays(images), FeatureOptions.model_validate({"backbone": "own"}), Means())

@@ -16,7 +16,7 @@ from knowngood.data.pose.foreground import foreground
 from knowngood.data.pose.part import unposed
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations import Features
-from knowngood.representations.alignment.pose import Pose, crop_size
+from knowngood.representations.alignment.pose import Pose, area_for, crop_size
 from posed_parts import SIDE, lying, part
 
 pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
@@ -230,6 +230,11 @@ def test_foreground_ignores_what_is_small_and_what_fills_or_leaves_the_picture()
 )
 def test_crops_keep_the_aspect_and_enlarge_little(height: float, width: float, expected: tuple[int, int]) -> None:
     assert crop_size(height, width, 384 * 384) == expected
+
+
+def test_a_crop_has_the_pixels_of_its_part_from_384_to_512_squared() -> None:
+    areas = [area_for(side**2) for side in (100, 384, 450, 900)]
+    assert areas == [384**2, 384**2, 450**2, 512**2]
 
 
 # In the representation ----------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ BackboneChoice = Annotated[
 class FeatureOptions(ImageOptions):
     """Feature maps of a frozen backbone, on a grid of locations.
 
-    Images without an image_size keep their aspect and get about as many pixels as 384 × 384.
+    Images without an image_size keep their aspect and about their number of pixels, from 384 × 384 to 512 × 512.
     """
 
     implementation = "knowngood.representations.features:Features"

@@ -30,7 +30,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pose.part import Posed, unposed
 from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.pose import Pose, PosedPixels, crop_size
+from knowngood.representations.alignment.pose import Pose, PosedPixels, area_for, crop_size
 from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
@@ -38,7 +38,6 @@ from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels, resized, upsampled
 from knowngood.representations.tiled import Tiling, alike, median_size
 
-AREA = 384 * 384  # pixels of a resized image, about, if no image_size is given
 Resample = Callable[[Tensor, tuple[int, int]], Tensor]
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
@@ -98,7 +97,7 @@ class Features(Fitted):
         cells: int = 1,
         shares: bool = False,
     ) -> Features:
-        """From the training images. Without an `image_size` they get about 384² pixels, and keep their aspect.
+        """From the training images. Without an `image_size` they keep their aspect; for their pixels see `area_for`.
 
         Args:
             backbone: an object of your own, for the backbone "own" only.
@@ -412,7 +411,7 @@ def pose_of(images: ImageSet, options: FeatureOptions) -> Pose | None:
     if options.align not in ("auto", "pose") or (options.align == "auto" and (options.crop or options.pad)):
         return None
     size = options.image_size
-    area = AREA if size is None else size * size if isinstance(size, int) else size[0] * size[1]
+    area = None if size is None else size * size if isinstance(size, int) else size[0] * size[1]
     return Pose.fit(images, area=area, needed=options.align == "pose")
 
 
@@ -422,12 +421,12 @@ def posed_images(images: ImageSet, pose: Pose | None) -> ImageSet:
 
 
 def size_of(images: ImageSet, pose: Pose | None) -> tuple[int, int]:
-    """(H, W) of about `AREA` pixels, multiples of 32: with the median aspect of the images, or as the pose has it."""
+    """(H, W), multiples of 32: with the median aspect and number of pixels of the images, or as the pose has it."""
     if pose is not None:
         return pose.size
     height, width = images.shapes()[:, :2].astype(float).T
     aspect = float(np.exp(np.median(np.log(height / width))))
-    return crop_size(aspect, 1.0, AREA, enlarged=math.inf)
+    return crop_size(aspect, 1.0, area_for(float(np.median(height * width))), enlarged=math.inf)
 
 
 def _fits_half(values: Tensor) -> bool:

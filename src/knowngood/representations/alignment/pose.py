@@ -38,6 +38,7 @@ ANY = 120  # degrees: where the directions of normal parts lie in a smaller arc,
 SLACK = 10  # degrees added to the arc at both ends
 ROUNDS = 2  # in which the mean part is learned
 ENLARGED = 3.0  # a part is enlarged by no more
+LEAST_AREA, MOST_AREA = 384 * 384, 512 * 512  # pixels of a resized image, about
 MULTIPLE = 32  # of which the sides of the crop are multiples
 
 
@@ -63,11 +64,11 @@ class Pose(BaseModel):
     _mean: NDArray[np.float32] | None = PrivateAttr(default=None)
 
     @classmethod
-    def fit(cls, images: ImageSet, *, area: int, needed: bool = True) -> Self | None:
+    def fit(cls, images: ImageSet, *, area: int | None = None, needed: bool = True) -> Self | None:
         """From normal images; at most 64 are read.
 
         Args:
-            area: pixels of the normalised picture, about.
+            area: pixels of the normalised picture, about; None: by `area_for`.
             needed: refuse pictures without a part; else None of such pictures, of pictures of several parts, of which
                 one crop would show one, and of parts that lie in one position already, that is where normalised ones
                 are not more alike.
@@ -108,7 +109,7 @@ class Pose(BaseModel):
         step = 2 * half / SIDE
         height, width = (float(MARGIN * step * (at[-1] - at[0] + 1)) for at in (rows, columns))
         middle = [(at[0] + at[-1] + 1) / 2 * step - half for at in (columns, rows)]
-        size = crop_size(height, width, area)
+        size = crop_size(height, width, area_for(height * width) if area is None else area)
         fitted = cls(
             size=size,
             scale=max(height / size[0], width / size[1]),
@@ -181,6 +182,14 @@ class PosedPixels:
     def update(self, digest: Any) -> None:
         """Feed the content of the images to a hashlib object."""
         self.base.update(digest)
+
+
+def area_for(pixels: float) -> int:
+    """Of images of so many pixels those that they are resized to, if no image_size is given: their own within limits.
+
+    Small images are enlarged, for a finer grid of locations; large ones are reduced, since costs grow with the area.
+    """
+    return int(min(max(pixels, LEAST_AREA), MOST_AREA))
 
 
 def crop_size(height: float, width: float, area: int, enlarged: float = ENLARGED) -> Size:
