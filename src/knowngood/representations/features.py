@@ -30,13 +30,13 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pose.part import Posed, unposed
 from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.pose import Pose, PosedPixels, area_for, crop_size
+from knowngood.representations.alignment.pose import LEAST_AREA, Pose, PosedPixels, area_for, crop_size
 from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.base import Fitted, raise_first
-from knowngood.representations.pixels import Pixels, resized, upsampled
-from knowngood.representations.tiled import Tiling, alike, median_size
+from knowngood.representations.pixels import Pixels, Size, resized, upsampled
+from knowngood.representations.tiled import GAUSSIANS, Tiling, alike, median_size
 
 Resample = Callable[[Tensor, tuple[int, int]], Tensor]
 HALF_LIMIT = 6e4  # float16 ends at 65,504
@@ -172,6 +172,8 @@ class Features(Fitted):
             stride = tiling.stride(sum(widths), len(images), 0 if draft._alike else cells, options.stride)
             options = options.model_copy(update={"stride": stride})
         grid = round(height / options.stride), round(width / options.stride)
+        if "image_size" not in options.model_fields_set and "stride" not in options.model_fields_set and tiling is None:
+            grid = grid_within(grid, (height, width), sum(widths), cells)
         draft = draft.model_copy(update={"options": options, "grid": grid})
         probe = draft.on_grid(maps)
         if not probe.isfinite().all():
@@ -427,6 +429,17 @@ def size_of(images: ImageSet, pose: Pose | None) -> tuple[int, int]:
     height, width = images.shapes()[:, :2].astype(float).T
     aspect = float(np.exp(np.median(np.log(height / width))))
     return crop_size(aspect, 1.0, area_for(float(np.median(height * width))), enlarged=math.inf)
+
+
+def grid_within(grid: Size, size: Size, features: int, cells: int) -> Size:
+    """The grid of an image of `size`; that of one of `LEAST_AREA`, if covariances would take more than `GAUSSIANS`.
+
+    cells: for each of which there is a Gaussian at every location; 0 if there is none.
+    """
+    factor = math.sqrt(LEAST_AREA / (size[0] * size[1]))
+    if factor >= 1 or 4 * features**2 * cells * grid[0] * grid[1] <= GAUSSIANS:
+        return grid
+    return round(grid[0] * factor), round(grid[1] * factor)
 
 
 def _fits_half(values: Tensor) -> bool:
