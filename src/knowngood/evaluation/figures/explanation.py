@@ -88,6 +88,7 @@ def mapped(one: Explanation) -> np.ndarray | None:
 def _panel(axes: Axes, title: str, picture: np.ndarray | None, why: str | None = None) -> None:
     """A picture, or why there is none."""
     axes.set_title(title, **_TITLE)
+    axes.set_anchor("N")  # side by side, whatever stands below
     if picture is not None:
         style.show(axes, picture, frame=True)
         return
