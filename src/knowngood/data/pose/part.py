@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -101,17 +102,21 @@ class NormalPart:
             values = values.round()
         return np.ascontiguousarray(values.astype(image.dtype, copy=False))
 
+    @cached_property
+    def _spectra(self) -> tuple[NDArray[np.complexfloating], NDArray[np.complexfloating]]:
+        """Of the mean: over directions, and in the plane."""
+        return _spectrum(self.mean), np.fft.rfft2(self.mean)
+
     def match(self, seen: Foreground) -> Match:
         """Centre and rotation at which a part correlates best with the mean part."""
-        mean = self.mean
-        turns = _spectrum(mean)
+        mean, (turns, plane) = self.mean, self._spectra
         middle, reach = self.turns
         looked_for = distance(np.arange(TURNS) * 360 / TURNS, middle) <= reach
 
         def tried(centre: Floats, turn: float) -> Match:
             square = part_square(seen, centre, turn, self.half)
             before = correlation(square, mean)
-            moved = centre + rotation(-turn) @ (_shift(square, mean) * 2 * self.half / SIDE)
+            moved = centre + rotation(-turn) @ (_shift(square, plane) * 2 * self.half / SIDE)
             square = part_square(seen, moved, turn, self.half)
             return Match(moved, turn, before, correlation(square, mean), square)
 
@@ -165,11 +170,11 @@ def _polar(square: NDArray[np.float32]) -> NDArray[np.float32]:
     return (rings - rings.mean(axis=2, keepdims=True)) * np.sqrt(radius)[:, None]
 
 
-def _spectrum(square: NDArray[np.float32]) -> NDArray[np.complex128]:
+def _spectrum(square: NDArray[np.float32]) -> NDArray[np.complexfloating]:
     return np.fft.rfft(_polar(square), axis=2)
 
 
-def _turns(square: NDArray[np.float32], mean: NDArray[np.complex128]) -> Floats:
+def _turns(square: NDArray[np.float32], mean: NDArray[np.complexfloating]) -> Floats:
     """(TURNS,) correlation with the mean part of this spectrum of the square turned back by each angle."""
     return np.fft.irfft((_spectrum(square) * mean.conj()).sum(axis=(0, 1)), n=TURNS)
 
@@ -199,9 +204,9 @@ def _peak(values: Floats) -> float:
     return (at + part) * 360 / len(values)
 
 
-def _shift(square: NDArray[np.float32], mean: NDArray[np.float32]) -> Floats:
-    """(x, y) in pixels of the square by which it lies off the mean part, by cross-correlation."""
-    product = (np.fft.rfft2(standard(square)) * np.fft.rfft2(mean).conj()).sum(axis=0)
+def _shift(square: NDArray[np.float32], mean: NDArray[np.complexfloating]) -> Floats:
+    """(x, y) in pixels of the square by which it lies off the mean part of this spectrum, by cross-correlation."""
+    product = (np.fft.rfft2(standard(square)) * mean.conj()).sum(axis=0)
     values = np.fft.fftshift(np.fft.irfft2(product, s=square.shape[1:]))
     middle, reach = SIDE // 2, round(REACH * SIDE)
     near = values[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]

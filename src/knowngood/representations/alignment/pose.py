@@ -61,7 +61,7 @@ class Pose(BaseModel):
     floor: float
     images: int
     turns: tuple[float, float] = (0.0, 180.0)
-    _mean: NDArray[np.float32] | None = PrivateAttr(default=None)
+    _part: NormalPart | None = PrivateAttr(default=None)
 
     @classmethod
     def fit(cls, images: ImageSet, *, area: int | None = None, needed: bool = True) -> Self | None:
@@ -119,14 +119,13 @@ class Pose(BaseModel):
             images=len(parts),
             turns=_arc([match.turn for match in found]) if part.turns[1] else part.turns,
         )
-        fitted._mean = part.mean
-        return fitted
+        return fitted._with(part.mean)
 
     @property
     def part(self) -> NormalPart:
         """What locates parts and brings them to the pose."""
-        assert self._mean is not None
-        return NormalPart(self.size, self.scale, self.half, self.offset, self.floor, self.turns, self._mean)
+        assert self._part is not None
+        return self._part
 
     def locate(self, image: np.ndarray) -> Posed:
         """Where the part of an image (h, w, C) lies. Of one without a part the middle is taken, as it stands."""
@@ -138,16 +137,18 @@ class Pose(BaseModel):
 
     def state(self) -> dict[str, Tensor]:
         """The mean part (2, S, S) float32."""
-        assert self._mean is not None
-        return {"mean": torch.from_numpy(self._mean)}
+        return {"mean": torch.from_numpy(self.part.mean)}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
         """A copy with the mean part that `state` gave. Raises ArtifactError: it is missing, or of another shape."""
         mean = tensors.get("mean")
         if mean is None or tuple(mean.shape) != (PLANES, SIDE, SIDE):
             raise ArtifactError(f"pose: expected a mean part of shape {(PLANES, SIDE, SIDE)}; the model is damaged")
+        return self._with(mean.detach().cpu().float().numpy())
+
+    def _with(self, mean: NDArray[np.float32]) -> Self:
         copy = self.model_copy()
-        copy._mean = mean.detach().cpu().float().numpy()
+        copy._part = NormalPart(self.size, self.scale, self.half, self.offset, self.floor, self.turns, mean)
         return copy
 
 
