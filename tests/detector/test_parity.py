@@ -181,6 +181,7 @@ def test_one_pass_gives_table_maps_and_regions() -> None:
     seen.seen = 0
     batches = list(fitted.stream(new, maps=True, regions=True))
     assert seen.seen == 12
+    assert repr(batches[0]) == "<12 items from 0 on: table, decisions, maps, regions>"
     table = pd.concat([one.table for one in batches], ignore_index=True)
     pd.testing.assert_frame_equal(table, fitted.detect(new), check_exact=True)
     maps = [one for batch in batches for one in batch.maps]

@@ -11,6 +11,7 @@ import numpy as np
 
 from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.calibration.map_scale import MapScale
+from knowngood.config import counted
 from knowngood.data.columns import Column
 from knowngood.data.conditions import Unknown
 from knowngood.data.progress import track
@@ -49,6 +50,11 @@ class Detected:
     def table(self) -> DataFrame:
         """Rows as `Detector.detect` gives them."""
         return table_of(self.items, self.decisions, self.level, checked=self.checked)
+
+    def __repr__(self) -> str:
+        there = [name for name in ("maps", "regions") if any(one is not None for one in getattr(self, name))]
+        fields = ", ".join(["table", "decisions", *there])
+        return f"<{counted(len(self.index), 'item')} from {int(self.index[0])} on: {fields}>"
 
 
 def detected(
