@@ -172,7 +172,7 @@ class Features(Fitted):
             stride = tiling.stride(sum(widths), len(images), 0 if draft._alike else cells, options.stride)
             options = options.model_copy(update={"stride": stride})
         grid = round(height / options.stride), round(width / options.stride)
-        if "image_size" not in options.model_fields_set and "stride" not in options.model_fields_set and tiling is None:
+        if tiling is None and options.image_size is None and "stride" not in options.model_fields_set:
             grid = grid_within(grid, (height, width), sum(widths), cells)
         draft = draft.model_copy(update={"options": options, "grid": grid})
         probe = draft.on_grid(maps)
