@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,19 @@ def test_filters_and_orders(store: JudgedStore) -> None:
     total, items = store.page(Filter(), first=1, most=2)
     assert (total, [item["key"] for item in items]) == (4, ["c", "b"])
     assert [row["key"] for row in store.series(Filter(), numbers[0])] == ["b", "c"]
+
+
+def _open(folder: Path, barrier: threading.Barrier) -> None:
+    barrier.wait()
+    JudgedStore(folder).close()
+
+
+def test_a_new_store_is_opened_by_many_at_once(tmp_path: Path) -> None:
+    for run in range(10):
+        barrier = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            opened = [pool.submit(_open, tmp_path / str(run), barrier) for _ in range(8)]
+        assert [one.exception() for one in opened] == [None] * 8
 
 
 def _fill(folder: Path, name: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from knowngood.data.values import listing
+from knowngood.deploy.sqlite import opened
 from knowngood.errors import ArtifactError, DataError, OutputError
 from knowngood.files import make_folder
 
@@ -166,13 +167,8 @@ class JudgedStore:
         path = folder / FILE
         try:
             path.touch(mode=0o600)  # pictures are nobody else's; what SQLite puts beside it has the same mode
-            self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._base = opened(path, _TABLES, "normal", FORMAT)
             self._base.row_factory = sqlite3.Row
-            self._base.execute("pragma journal_mode = wal")
-            self._base.execute("pragma synchronous = normal")
-            if self._base.execute("pragma user_version").fetchone()[0] not in (0, FORMAT):
-                raise sqlite3.DatabaseError("it was written by a newer version")
-            self._base.executescript(f"pragma user_version = {FORMAT}; {_TABLES}")
         except (sqlite3.Error, OSError) as error:
             raise ArtifactError(f"{path}: is no store of judged images ({error}); give another --keep FOLDER") from None
 

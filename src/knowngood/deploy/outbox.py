@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from knowngood.deploy.sqlite import opened
 from knowngood.errors import ArtifactError, OutputError
 from knowngood.files import make_folder
 
@@ -42,10 +43,7 @@ class Outbox:
         self.path, self._lock = path, threading.Lock()
         make_folder(path.parent)
         try:
-            self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._base.execute("pragma journal_mode = wal")
-            self._base.execute("pragma synchronous = full")
-            self._base.executescript(_TABLES)
+            self._base = opened(path, _TABLES, "full")
         except sqlite3.Error as error:
             raise ArtifactError(f"{path}: cannot be used to keep the state ({error}); give another --state") from None
 

@@ -129,8 +129,9 @@ def save(figure: Figure | Iterable[Figure], path: str | Path, *, dpi: int = 150)
     with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
         dateless = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with whole(path) as draft:
-            packed = {"compress_level": 3} if kind == ".png" else None  # in half the time of the default, 6
-            figure.savefig(draft, dpi=dpi, metadata=dateless.get(kind), pil_kwargs=packed)
+            # A compression of 3 takes half the time of the default, 6; only PNG has one.
+            packed: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == ".png" else {}
+            figure.savefig(draft, dpi=dpi, metadata=dateless.get(kind), **packed)
     return path
 
 
