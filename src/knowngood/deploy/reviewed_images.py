@@ -84,7 +84,7 @@ def check_reviewed(store: JudgedStore, model: str) -> None:
 def _nothing(store: JudgedStore, model: str) -> DataError:
     return DataError(
         f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet; review images on "
-        "the page of `knowngood serve`, or from Python: knowngood.deploy.reviews.add_review"
+        "the page of `knowngood serve`, or by `knowngood review MODEL IMAGE --as VERDICT`"
     )
 
 

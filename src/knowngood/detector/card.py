@@ -13,6 +13,7 @@ from knowngood.config import Fusion, Group, Options, PatchGaussianOptions, count
 from knowngood.detector.guarantee import but_of
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
+from knowngood.scores.patch_distance import EXCESS
 
 LONGEST = 200  # characters of a setting
 MEANING = {
@@ -156,7 +157,7 @@ def _of_gaussians(options: Any) -> list[str]:
         f"- context: at most {options.context} numbers on how the image as a whole differs from others; each location "
         "is judged given these",
         "- `global`, a column of results: how far the image as a whole deviates, in standard deviations of normal "
-        "images; from 1 on it adds to the score",
+        f"images; from {EXCESS:g} on it adds to the score",
         f"- `counts`, a column of results: how far the shares of {options.words} kinds of patches deviate, likewise: a "
         "part missing, too many or of another kind",
     ]

@@ -705,7 +705,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
     def sample(self, n_samples: int = 1, *, conditions: Any = None, seed: int = 0) -> np.ndarray:
         """Draws from p(normal item | conditions) of a VAE, decoded, in raw units: (N, H, W, C), or (N, F) for tables.
 
-        They are means of the likelihood, without its noise. Codes are drawn from the prior of their condition.
+        They are means of the likelihood, without its noise, and not clipped to the range of the data. Codes
+        are drawn from the prior of their condition.
 
         Args:
             conditions: of each sample, or one value for all, such as {"class": 3}. Unknown ones are drawn as often as
