@@ -150,6 +150,21 @@ def test_filters_and_orders(store: JudgedStore) -> None:
     assert [row["key"] for row in store.series(Filter(), numbers[0])] == ["b", "c"]
 
 
+def test_a_store_that_another_process_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+        other.execute("create table started (n)")
+        other.execute("begin immediate")  # for which SQLite does not wait to change to its write-ahead log
+        waits: list[float] = []
+
+        def other_ends(seconds: float) -> None:
+            waits.append(seconds)
+            other.execute("rollback")
+
+        monkeypatch.setattr("knowngood.deploy.sqlite.time.sleep", other_ends)
+        JudgedStore(tmp_path).close()
+    assert len(waits) == 1
+
+
 def _open(folder: Path, barrier: threading.Barrier) -> None:
     barrier.wait()
     JudgedStore(folder).close()

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 from stand_in import stand_in
 
-from knowngood.calibration import Calibration, alarm_rank
+from knowngood.calibration import Calibration, alarm_rank, p_values
 from knowngood.calibration.map_scale import MapScale
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.evaluation.conditions import expected_band, expected_false_alarms
@@ -496,6 +496,15 @@ def test_more_classes_than_can_be_told_apart_are_not_drawn():
 @pytest.mark.parametrize("alpha", [0.05, 0.29, 0.5, 0.95])
 def test_expected_false_alarms_of_one_group_are_the_beta_binomial(n, m, alpha):
     assert expected_false_alarms(alpha, [n], [m]) == false_alarm_counts(n, alpha, m)
+
+
+def test_the_share_that_is_flagged_of_new_normals_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    low, high = expected_false_alarms(0.1, [39], [50])
+    counts = [int((p_values(rng.normal(size=39), rng.normal(size=50)) <= 0.1).sum()) for _ in range(2000)]
+    inside = np.mean([low <= count <= high for count in counts])
+    assert 0.935 <= inside < 0.995
+    assert expected_false_alarms(0.1, [5], [50]) == (0, 0)
 
 
 def test_expected_false_alarms_of_several_groups_cover_what_happens():
